@@ -17,6 +17,7 @@ from tests.support.figures import PROOF, Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
+from tests.support.waiting import eventually
 from tests.support.wire_cases import survived
 from tests.support.wire_steps import pause
 
@@ -27,9 +28,16 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("hostile")
     started = Service(folder / "service", environment=limits() | known_clients(folder))
     try:
-        yield started.promoted(1)
+        service = started.promoted(1)
+        # The pod may be ready before its second worker has begun.
+        eventually(lambda: _check_workers(service), 60)
+        yield service
     finally:
         started.stop()
+
+
+def _check_workers(service: Service) -> None:
+    assert len(service.worker_pids()) == service.workers
 
 
 @pytest.fixture(scope="session")
