@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import click
+import msgspec
 
 from benchmarks import results
 from benchmarks.commands import (
@@ -37,7 +38,7 @@ from benchmarks.protocols import TRANSACTION
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, short, spread
 from benchmarks.subjects import BenchmarkSite, Running, Subject
-from benchmarks.turns import Turn, rounds, turn
+from benchmarks.turns import Driven, Turn, order
 from fraudops.api_keys import new_api_key
 from tests.support.releases import unpack
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
@@ -45,6 +46,7 @@ from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 # The last commit without the limits.
 BEFORE = "8432f90"
 CONNECTIONS = 16
+SLICE_SECONDS = 1.0
 MOST_MORE_US = 2.0
 MOST_TURN_MS, MOST_GROWTH_MIB = 50.0, 100.0
 
@@ -72,12 +74,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
         "boundary", "The boundary of HTTP", plan, connections=CONNECTIONS, before=BEFORE
     )
     chosen = subjects(place)
-    turns, _ = rounds(
-        chosen,
-        plan.rounds,
-        lambda subject: turn(subject, place, plan.generator, CONNECTIONS, plan.seconds),
-        say,
-    )
+    turns = together(chosen, place, plan)
     row = TRANSACTION.body(place.models.names, place.models.x[:1].tolist())
     with one_worker(place) as service:
         bodies = malformed_bodies(service, row)
@@ -87,6 +84,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result.tables = [cost_table(titles, turns, more), body_table(bodies), held_table(held)]
     result.claims = claims(titles, more, bodies)
     result.notes = [
+        "All subjects run, and get load in turns of a second. Nothing is shipped.",
         "A difference is taken within a round. In the last column, the smallest and the largest of"
         " ten differences are left out.",
         "The turn of the loop is the longest call of /health minus the median of such calls without"
@@ -96,6 +94,50 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     ]
     result.details = {"turns": turns, "malformed": bodies, "held": held}
     return result
+
+
+def together(
+    chosen: Sequence[Subject], place: BenchmarkSite, plan: BenchmarkPlan
+) -> dict[str, list[Turn]]:
+    """Start all subjects, and load them in turns of a second.
+
+    The speed of the machine drifts, and short turns see the same speed. A round of a subject is the
+    mean of its turns.
+    """
+    slices = max(1, round(plan.seconds / SLICE_SECONDS))
+    turns: dict[str, list[Turn]] = {subject.key: [] for subject in chosen}
+    with contextlib.ExitStack() as stack:
+        driven = {
+            subject.key: Driven(
+                subject,
+                stack.enter_context(subject.start(place)),
+                place,
+                plan.generator,
+                CONNECTIONS,
+            )
+            for subject in chosen
+        }
+        for number in range(plan.rounds):
+            parts: dict[str, list[Turn]] = {subject.key: [] for subject in chosen}
+            for place_in_round in range(slices):
+                for subject in order(chosen, number + place_in_round):
+                    parts[subject.key].append(driven[subject.key].load(SLICE_SECONDS))
+            for subject in chosen:
+                taken = whole(parts[subject.key])
+                turns[subject.key].append(taken)
+                say(
+                    f"round {number + 1}: {subject.title}: {taken.rate:,.0f} per second,"
+                    f" {taken.processor_us:.1f} µs of CPU per answer"
+                )
+    return turns
+
+
+def whole(parts: Sequence[Turn]) -> Turn:
+    """Return the last of the turns with the means of all of them."""
+    rates, costs = [each.rate for each in parts], [each.processor_us for each in parts]
+    answers = sum(rates)
+    cost = sum(rate * each for rate, each in zip(rates, costs, strict=True)) / answers
+    return msgspec.structs.replace(parts[-1], rate=answers / len(parts), processor_us=cost)
 
 
 def subjects(place: BenchmarkSite) -> list[Subject]:
@@ -145,7 +187,7 @@ class Checkout:
             1,
             self.settings or {},
             place.bodies(TRANSACTION),
-            place.database,
+            None,
             self.headers or {},
             self.code,
         ) as started:

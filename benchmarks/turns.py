@@ -118,17 +118,29 @@ class Checker:
             index += 1
 
 
-def turn(
-    subject: Subject, site: BenchmarkSite, generator: Generator, connections: int, seconds: float
-) -> Turn:
-    """Start the subject, check it, warm it up, and load it.
+class Driven:
+    """A running subject whose answers are checked, warmed up for its loads.
 
-    Raises SubjectError for any answer that is missing, refused or wrong.
+    Raises SubjectError, as each load does, for any answer that is missing, refused or wrong.
     """
-    bodies = site.bodies(subject.protocol)
-    with subject.start(site) as running:
-        drive = partial(generator.drive, running.url, bodies, connections, headers=subject.headers)
-        checker = Checker(
+
+    def __init__(
+        self,
+        subject: Subject,
+        running: Running,
+        site: BenchmarkSite,
+        generator: Generator,
+        connections: int,
+    ) -> None:
+        self._pid = running.pid
+        self._drive = partial(
+            generator.drive,
+            running.url,
+            site.bodies(subject.protocol),
+            connections,
+            headers=subject.headers,
+        )
+        self._checker = Checker(
             running.url,
             subject.protocol,
             site.models.names,
@@ -137,22 +149,36 @@ def turn(
             subject.headers,
         )
         for index in range(FIRST_CHECKS):
-            checker.check(index)
-        warm = drive(WARM_UP_SECONDS)
-        before, checks_before = processor_seconds(running.pid), checker.checked
-        load = checker.during(lambda: _check_complete(drive(seconds)))
-        used = processor_seconds(running.pid) - before
-        answers = load.answered + checker.checked - checks_before
-        measured = Turn(
+            self._checker.check(index)
+        self._answered = self._drive(WARM_UP_SECONDS).answered
+
+    def load(self, seconds: float) -> Turn:
+        """Load the subject; `answered` counts all its answers until now."""
+        before, checks_before = processor_seconds(self._pid), self._checker.checked
+        load = self._checker.during(lambda: _check_complete(self._drive(seconds)))
+        used = processor_seconds(self._pid) - before
+        self._answered += load.answered
+        return Turn(
             rate=load.rate,
             p50_ms=load.p50_ms,
             p99_ms=load.p99_ms,
-            processor_us=used / answers * 1e6,
-            checked=checker.checked,
-            difference=checker.difference,
-            answered=load.answered + warm.answered + checker.checked,
+            processor_us=used / (load.answered + self._checker.checked - checks_before) * 1e6,
+            checked=self._checker.checked,
+            difference=self._checker.difference,
+            answered=self._answered + self._checker.checked,
         )
-        return _shipped(running, measured, connections)
+
+
+def turn(
+    subject: Subject, site: BenchmarkSite, generator: Generator, connections: int, seconds: float
+) -> Turn:
+    """Start the subject, check it, warm it up, and load it.
+
+    Raises SubjectError for any answer that is missing, refused or wrong.
+    """
+    with subject.start(site) as running:
+        driven = Driven(subject, running, site, generator, connections)
+        return _shipped(running, driven.load(seconds), connections)
 
 
 def _check_complete(load: Load) -> Load:
