@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import click
 import msgspec
@@ -38,7 +38,7 @@ from benchmarks.protocols import TRANSACTION
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, short, spread
 from benchmarks.subjects import BenchmarkSite, Running, Subject
-from benchmarks.turns import Driven, Turn, order
+from benchmarks.turns import Driven, Turn, rounds
 from fraudops.api_keys import new_api_key
 from tests.support.releases import unpack
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
@@ -99,13 +99,12 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
 def together(
     chosen: Sequence[Subject], place: BenchmarkSite, plan: BenchmarkPlan
 ) -> dict[str, list[Turn]]:
-    """Start all subjects, and load them in turns of a second.
+    """Return the rounds of all subjects, which run at the same time.
 
-    The speed of the machine drifts, and short turns see the same speed. A round of a subject is the
-    mean of its turns.
+    Each turn is one second long, because the speed of the machine changes. A round is the mean of
+    the turns of `plan.seconds`.
     """
     slices = max(1, round(plan.seconds / SLICE_SECONDS))
-    turns: dict[str, list[Turn]] = {subject.key: [] for subject in chosen}
     with contextlib.ExitStack() as stack:
         driven = {
             subject.key: Driven(
@@ -117,27 +116,23 @@ def together(
             )
             for subject in chosen
         }
-        for number in range(plan.rounds):
-            parts: dict[str, list[Turn]] = {subject.key: [] for subject in chosen}
-            for place_in_round in range(slices):
-                for subject in order(chosen, number + place_in_round):
-                    parts[subject.key].append(driven[subject.key].load(SLICE_SECONDS))
-            for subject in chosen:
-                taken = whole(parts[subject.key])
-                turns[subject.key].append(taken)
-                say(
-                    f"round {number + 1}: {subject.title}: {taken.rate:,.0f} per second,"
-                    f" {taken.processor_us:.1f} µs of CPU per answer"
-                )
-    return turns
+        turns, _ = rounds(
+            chosen,
+            plan.rounds * slices,
+            lambda subject: driven[subject.key].load(SLICE_SECONDS),
+            say,
+        )
+    return {
+        key: [mean(taken[first : first + slices]) for first in range(0, len(taken), slices)]
+        for key, taken in turns.items()
+    }
 
 
-def whole(parts: Sequence[Turn]) -> Turn:
-    """Return the last of the turns with the means of all of them."""
-    rates, costs = [each.rate for each in parts], [each.processor_us for each in parts]
-    answers = sum(rates)
-    cost = sum(rate * each for rate, each in zip(rates, costs, strict=True)) / answers
-    return msgspec.structs.replace(parts[-1], rate=answers / len(parts), processor_us=cost)
+def mean(turns: Sequence[Turn]) -> Turn:
+    """Return the last turn with the mean rate, and the mean processor time of an answer."""
+    rates = [each.rate for each in turns]
+    cost = fmean([each.processor_us for each in turns], weights=rates)
+    return msgspec.structs.replace(turns[-1], rate=fmean(rates), processor_us=cost)
 
 
 def subjects(place: BenchmarkSite) -> list[Subject]:

@@ -119,9 +119,9 @@ class Checker:
 
 
 class Driven:
-    """A running subject whose answers are checked, warmed up for its loads.
+    """A running subject that is checked and warm, and can be loaded several times.
 
-    Raises SubjectError, as each load does, for any answer that is missing, refused or wrong.
+    The constructor and `load` raise SubjectError for an answer that is missing, refused or wrong.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Driven:
         self._answered = self._drive(WARM_UP_SECONDS).answered
 
     def load(self, seconds: float) -> Turn:
-        """Load the subject; `answered` counts all its answers until now."""
+        """Load the subject. `answered` in the result counts all its answers until now."""
         before, checks_before = processor_seconds(self._pid), self._checker.checked
         load = self._checker.during(lambda: _check_complete(self._drive(seconds)))
         used = processor_seconds(self._pid) - before
