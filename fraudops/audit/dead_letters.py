@@ -5,10 +5,8 @@ the reason and replays them.
 """
 
 import base64
-import binascii
 import contextlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +15,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from fraudops.audit.dead_letter_files import (
+    RECEIVED,
+    DeadLetter,
+    append_lines,
+    is_final_file,
+    read_lines,
+    received_name,
+)
 from fraudops.audit.records import decode, is_newer_kind
-from fraudops.canonical import decode_json
-from fraudops.errors import DataError, SpoolFullError, StoreDownError
+from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.files import locked, sync_folder, try_locked
 from fraudops.ids import uuid7
-from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.inspection import ScanResult, payloads
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import ASIDE, LETTERS, NEWER, bytes_of, spool_bytes
@@ -31,20 +35,13 @@ from fraudops.spool.writer import SpoolWriter
 # The name of the spool writer that a replay uses.
 REPLAYER = "replay"
 BATCH = 256
-LONGEST_LINE = 2 * MAX_FRAME
 # A file of this size gets no more lines, so that a replay holds little of it in memory, and another
 # pod has room for it.
 FILE_BYTES = 8 << 20
-# The suffix of files that another pod has written. They do not count towards the limit of `put`, so
-# that a pod which takes them over still writes its own.
-RECEIVED = ".received.jsonl"
 # The dead letters that a pod writes have at most this part of the spool's size limit: an eighth.
 DEAD_LETTER_SHARE = 8
 # The suffix of files that a replay works on. The shipper adds lines to other files only.
 TAKEN = ".taken.jsonl"
-# The name of a file that gets no more lines. It is used only once, so that a receiver which gets
-# the file a second time recognises it.
-_NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.received)?\.jsonl")
 
 
 class RejectedRecord(NamedTuple):
@@ -55,24 +52,6 @@ class RejectedRecord(NamedTuple):
 
     payload: bytes
     reason: str
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """One line of the file; `payload` is base64."""
-
-    at: datetime
-    reason: str
-    payload: str
-
-    @property
-    def data(self) -> bytes:
-        return base64.b64decode(self.payload)
-
-    @property
-    def kind(self) -> str:
-        """The reason, without parts that may quote data or that name one segment."""
-        parts = self.reason.split(": ")
-        return ": ".join(parts[:2]) if parts[0] == "PostgreSQL refuses it" else parts[0]
 
 
 @dataclass
@@ -124,14 +103,14 @@ class DeadLetters:
         """Yield all dead letters. Raises DataError for a line that the shipper did not write."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with contextlib.suppress(FileNotFoundError):
-                yield from _read(path)
+                yield from read_lines(path)
 
     def holds_records(self, path: Path) -> bool:
         """Return whether a file has a line that `replay` can write to the spool.
 
         Raises DataError, OSError.
         """
-        return any(_is_record(entry.data) for entry in _read(path))
+        return any(_is_record(entry.data) for entry in read_lines(path))
 
     def replay(self, maximum: int = SpoolOptions.max_bytes) -> ReplayResult:
         """Write the records of dead letters to the spool, and delete those dead letters.
@@ -145,7 +124,7 @@ class DeadLetters:
             self._take()
             for path in sorted(self.folder.glob(f"*{TAKEN}")):
                 with _writer(self._spool, maximum) as writer:
-                    left, full = _replay_entries(_read(path), writer, done)
+                    left, full = _replay_entries(read_lines(path), writer, done)
                 # Delete the file last: its records are synced in the spool, and the others in
                 # another file. A full spool must not make the next replay repeat this file.
                 self._write(left)
@@ -218,7 +197,7 @@ class DeadLetters:
             is_new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                size = _append_lines(descriptor, entries)
+                size = append_lines(descriptor, entries)
             finally:
                 os.close(descriptor)
             if size >= FILE_BYTES:
@@ -243,64 +222,6 @@ class DeadLetters:
             if not held:
                 raise StoreDownError("another replay is running: try again when it has ended")
             yield
-
-
-def is_final_file(name: str) -> bool:
-    """Return whether a file of that name gets no more lines and may be handed over."""
-    return _NAME.fullmatch(name) is not None
-
-
-def received_name(name: str) -> str:
-    """Return the name of a file of another pod in the folder of this one."""
-    return sent_name(name).removesuffix(LETTERS) + RECEIVED
-
-
-def sent_name(name: str) -> str:
-    """Return the name under which a file is sent to another pod, always the same one."""
-    return name.removesuffix(RECEIVED) + LETTERS if name.endswith(RECEIVED) else name
-
-
-def _append_lines(descriptor: int, entries: Sequence[DeadLetter]) -> int:
-    """Append all of the entries or none, sync them, and return the size of the file."""
-    # Otherwise the first new line would be joined to half of an old one.
-    _cut_torn_line(descriptor)
-    before = os.fstat(descriptor).st_size
-    try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-        os.fsync(descriptor)
-    except OSError:
-        # The caller tries again. On a full disk each attempt would otherwise add some of the lines.
-        os.ftruncate(descriptor, before)
-        raise
-    return os.fstat(descriptor).st_size
-
-
-def _cut_torn_line(descriptor: int) -> None:
-    """Remove half a line at the end, which a crash during a write leaves.
-
-    Nothing is lost: the shipper records its position after the write, so it reads the record again.
-    """
-    size = os.fstat(descriptor).st_size
-    start = max(0, size - LONGEST_LINE)
-    tail = os.pread(descriptor, size - start, start)
-    if not tail.endswith(b"\n"):
-        os.ftruncate(descriptor, start + tail.rfind(b"\n") + 1)
-
-
-def _read(path: Path) -> Iterator[DeadLetter]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                entry = decode_json(line, DeadLetter)
-                base64.b64decode(entry.payload, validate=True)
-                yield entry
-            except (msgspec.MsgspecError, binascii.Error):
-                # A last line without its end was torn by a crash, or is being written.
-                if line.endswith(b"\n"):
-                    raise DataError(
-                        f"{path}, line {number} is not a dead letter: correct or delete the line"
-                    ) from None
 
 
 def _replay_entries(

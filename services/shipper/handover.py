@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from fraudops.audit.dead_letters import DeadLetters, sent_name
+from fraudops.audit.dead_letter_files import sent_name
+from fraudops.audit.dead_letters import DeadLetters
 from fraudops.cluster.peers import peer_urls
 from fraudops.errors import StoreDownError
 from fraudops.settings import ShipperSettings

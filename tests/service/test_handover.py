@@ -13,7 +13,8 @@ import httpx
 import psycopg
 import pytest
 
-from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
+from fraudops.audit.dead_letter_files import DeadLetter
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import decode, encode
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.spool import SpoolWriter

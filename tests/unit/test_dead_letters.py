@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit import dead_letters
-from fraudops.audit.dead_letters import DeadLetters, RejectedRecord, is_final_file, sent_name
+from fraudops.audit.dead_letter_files import is_final_file, sent_name
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import SpoolFullError
 from fraudops.spool import SpoolWriter, volume

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from fraudops.audit.dead_letters import is_final_file, received_name
+from fraudops.audit.dead_letter_files import is_final_file, received_name
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
 from fraudops.files import sync_folder
 from fraudops.ids import uuid7
