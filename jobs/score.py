@@ -192,8 +192,8 @@ def _check_distinct(file: Path, out: Path, bad_rows: Path | None) -> None:
 
 def _merge(layout: "Layout") -> "Summary":
     """Join the shards. Raises RefusedError while some are missing, SettingsError without a run."""
+    from fraudops.batch.joining import join, missing_shards
     from fraudops.batch.plan import BatchPlan, load
-    from fraudops.batch.run import join, missing_shards
 
     # Read before the join, which removes the plan.
     plan = load(layout.plan, BatchPlan)

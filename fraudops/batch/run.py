@@ -4,18 +4,16 @@ A run that is killed at any moment and started again continues where it stopped,
 same bytes.
 """
 
-import fcntl
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fraudops.batch.csv_source import CsvSource
+from fraudops.batch.joining import clear, join, missing_shards
 from fraudops.batch.model import BatchModel, BatchModels
-from fraudops.batch.output import BadRows, Output, join_shards
+from fraudops.batch.output import BadRows, Output
 from fraudops.batch.parquet_source import ParquetSource
 from fraudops.batch.plan import (
     BatchPlan,
@@ -27,13 +25,11 @@ from fraudops.batch.plan import (
     load,
     part,
     store,
-    writing,
 )
 from fraudops.batch.rows import Matrix, RowChunk
 from fraudops.datasets.loading import ZIP
 from fraudops.datasets.parquet_file import MAGIC
 from fraudops.errors import DataError
-from fraudops.files import temporary_path
 
 Source = CsvSource | ParquetSource
 # Called after every piece with the amount of input done, the total amount, and the counts so far.
@@ -169,7 +165,7 @@ def score_file(order: Order, models: BatchModels, progress: Progress) -> Summary
     run = _begin(order, layout, models)
     if isinstance(run, Summary):
         # A run that was killed after its summary may have left files.
-        _clear(layout, run.plan)
+        clear(layout, run.plan)
         return run
     counts = load(layout.shard_done(order.shard), Counts)
     if counts is None or order.shard in missing_shards(layout, run.plan):
@@ -242,70 +238,3 @@ def _check_unchanged(plan: BatchPlan, source: Path) -> None:
             f"{source}: the file changed while it was scored; "
             "start again when nothing writes to it any more"
         )
-
-
-def join(layout: Layout) -> Summary | None:
-    """Join the shards if all of them are complete, and return the summary.
-
-    Return None while shards are missing. Raises SettingsError, StoreDownError.
-    """
-    try:
-        lock = layout.lock.open("w")
-    except FileNotFoundError:
-        # The folder is deleted: another process has joined the shards.
-        return load(layout.summary, Summary)
-    with lock:
-        # Two shards that end at the same time wait for each other here. The second finds no plan,
-        # because the first has removed the folder.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        plan = load(layout.plan, BatchPlan)
-        if plan is None:
-            return load(layout.summary, Summary)
-        return None if missing_shards(layout, plan) else _join(layout, plan)
-
-
-def _join(layout: Layout, plan: BatchPlan) -> Summary:
-    counts = Counts()
-    for shard in range(plan.shards):
-        counts += load(layout.shard_done(shard), Counts) or Counts()
-    if plan.shards > 1:
-        for path in _targets(layout, plan):
-            join_shards(_parts(path, plan), path)
-    summary = Summary(plan, counts)
-    # Before the parts are deleted: from now on the output is complete, even after a crash.
-    store(layout.summary, summary)
-    _clear(layout, plan)
-    return summary
-
-
-def _clear(layout: Layout, plan: BatchPlan) -> None:
-    """Delete the files that a complete output does not need any more."""
-    if layout.folder.exists():
-        # The rename removes the whole folder in one step: no later run may find a part of it.
-        doomed = temporary_path(layout.folder)
-        with writing(layout.folder), suppress(FileNotFoundError):
-            layout.folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-    for path in _targets(layout, plan) if plan.shards > 1 else ():
-        for shard in _parts(path, plan):
-            shard.unlink(missing_ok=True)
-
-
-def _targets(layout: Layout, plan: BatchPlan) -> list[Path]:
-    return [layout.out, *([Path(plan.bad_rows)] if plan.bad_rows else [])]
-
-
-def _parts(path: Path, plan: BatchPlan) -> list[Path]:
-    return [part(path, shard, plan.shards) for shard in range(plan.shards)]
-
-
-def missing_shards(layout: Layout, plan: BatchPlan) -> list[int]:
-    """Return the shards whose counts or whose files do not exist."""
-    paths = {
-        shard: [
-            layout.shard_done(shard),
-            *(part(path, shard, plan.shards) for path in _targets(layout, plan)),
-        ]
-        for shard in range(plan.shards)
-    }
-    return [shard for shard, files in paths.items() if not all(path.exists() for path in files)]
