@@ -84,7 +84,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result.tables = [cost_table(titles, turns, more), body_table(bodies), held_table(held)]
     result.claims = claims(titles, more, bodies)
     result.notes = [
-        "All subjects run, and get load in turns of a second. Nothing is shipped.",
+        "All subjects run at the same time. One has load at a time, for a second. Nothing is shipped.",
         "A difference is taken within a round. In the last column, the smallest and the largest of"
         " ten differences are left out.",
         "The turn of the loop is the longest call of /health minus the median of such calls without"
@@ -99,10 +99,10 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
 def together(
     chosen: Sequence[Subject], place: BenchmarkSite, plan: BenchmarkPlan
 ) -> dict[str, list[Turn]]:
-    """Return the rounds of all subjects, which run at the same time.
+    """Run all subjects at the same time, load one after the other, and return their rounds.
 
-    Each turn is one second long, because the speed of the machine changes. A round is the mean of
-    the turns of `plan.seconds`.
+    A turn takes one second: the speed of the machine changes within minutes. A round of a subject
+    is the mean of its turns, which take `plan.seconds` together.
     """
     slices = max(1, round(plan.seconds / SLICE_SECONDS))
     with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ def together(
 
 
 def mean(turns: Sequence[Turn]) -> Turn:
-    """Return the last turn with the mean rate, and the mean processor time of an answer."""
+    """Return the last turn, with the mean rate and processor time of an answer of all turns."""
     rates = [each.rate for each in turns]
     cost = fmean([each.processor_us for each in turns], weights=rates)
     return msgspec.structs.replace(turns[-1], rate=fmean(rates), processor_us=cost)

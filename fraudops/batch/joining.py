@@ -1,4 +1,4 @@
-"""The end of a run: the outputs of its shards become one file, and what is left is deleted."""
+"""The end of a run: join the outputs of its shards to one file, and delete temporary files."""
 
 import fcntl
 import shutil
