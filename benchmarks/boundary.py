@@ -84,7 +84,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result.tables = [cost_table(titles, turns, more), body_table(bodies), held_table(held)]
     result.claims = claims(titles, more, bodies)
     result.notes = [
-        "All subjects run at the same time. One has load at a time, for a second. Nothing is shipped.",
+        "All subjects run at the same time. One at a time has load. Nothing is shipped.",
         "A difference is taken within a round. In the last column, the smallest and the largest of"
         " ten differences are left out.",
         "The turn of the loop is the longest call of /health minus the median of such calls without"
