@@ -11,7 +11,12 @@ import pytest
 
 from services.inference.http.problems import HeadTooLargeError
 from services.inference.http.request_head import MOST_HEADERS
-from services.inference.http.wire_protocol import MOST_WAITING, SMALL_CHUNKS, WireProtocol
+from services.inference.http.wire_protocol import (
+    DRY_BYTES,
+    MOST_WAITING,
+    SMALL_CHUNKS,
+    WireProtocol,
+)
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -272,6 +277,17 @@ async def test_headers_above_their_number_are_not_looked_at() -> None:
         assert transport.statuses[-1] == 431 or type(application.faults[0]) is HeadTooLargeError
         assert len(names) <= 2 * MOST_HEADERS
     assert application.usual == []
+
+
+async def test_the_first_fault_of_a_body_is_the_answer() -> None:
+    """A flood of trailers is also too much without a body, and its client may hang up."""
+    application = WireApplication()
+    protocol, _ = connect(application)
+    protocol.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n")
+    protocol.data_received(b"A: b\r\n" * (DRY_BYTES // 5))
+    protocol.eof_received()
+    await settle()
+    assert [type(fault) for fault in application.faults] == [HeadTooLargeError]
 
 
 @contextmanager

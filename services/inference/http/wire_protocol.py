@@ -174,10 +174,10 @@ class WireProtocol(ClientConnection):
             self.refuse(refusal)
 
     def _fail_body(self, error: Exception) -> None:
-        """Answer the request whose body arrives with an error, and read nothing more."""
+        """Answer the request whose body arrives with its first error, and read nothing more."""
         self._deaf = True
         assert self._arrival
-        self._arrival.fault = error
+        self._arrival.fault = self._arrival.fault or error
         self.cycle.message_event.set()
 
     def _check_partial_head(self, data: bytes) -> None:
