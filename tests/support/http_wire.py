@@ -141,6 +141,7 @@ def connect(
     port: int = 8000,
     admin_port: int | None = None,
     connections: Connections | None = None,
+    clients: Authenticator | None = None,
 ) -> tuple[HttpProtocol, WireTransport]:
     counts: Any = metrics or CountedConnections()
     connections = connections or Connections(HttpSettings(), counts, 1000)
@@ -148,7 +149,7 @@ def connect(
     parts = WorkerParts(
         application.fast_path,  # type: ignore[arg-type]
         connections,
-        Authenticator.of(ClientAuthSettings(), counts),
+        clients or Authenticator.of(ClientAuthSettings(), counts),
         AccessLog(False),
         FailureLog(),
         Admin(None, admin_port),

@@ -1,7 +1,6 @@
 """Which requests an authenticator admits, and what it remembers."""
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -25,56 +24,8 @@ from services.inference.http.problems import (
     ScopeError,
     UnknownCredentialError,
 )
-from services.inference.metrics import CLIENT_REASONS, Metrics
+from tests.support.client_site import BEARER, ISSUED, KEY, OTHER, ClientSite, entry
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
-
-# Fixed, because they are in the names of tests, which all test processes must have in common.
-KEY, OTHER = f"fo_{'k' * 43}", f"fo_{'o' * 43}"
-ISSUED = signing_key("ES256", "1")
-BEARER = b"Bearer " + KEY.encode()
-
-
-class SeenMetrics(Metrics):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.seen: list[str] = []
-
-    def client_refused(self, reason: str) -> None:
-        assert reason in CLIENT_REASONS
-        self.seen.append(reason)
-
-
-class Site:
-    """Files of keys in a folder, and authenticators over them with a clock of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.now = folder, time.time()
-        self.keys, self.jwks = folder / "keys.json", folder / "jwks.json"
-        self.metrics = SeenMetrics(folder)
-        self.write(entry(KEY))
-
-    def write(self, *entries: dict[str, Any] | str) -> None:
-        """Replace the file of keys, as kubelet does. A text is the whole content."""
-        content = entries[0] if isinstance(entries[0], str) else json.dumps({"keys": entries})
-        new = self.folder / "new"
-        new.write_text(content)
-        new.replace(self.keys)
-
-    def clients(self, **settings: Any) -> Authenticator:
-        given = ClientAuthSettings(**{"mode": "required", "keys_file": self.keys} | settings)
-        made = Authenticator.of(given, self.metrics)
-        made._clock = lambda: self.now
-        return made
-
-    def with_tokens(self, **settings: Any) -> Authenticator:
-        self.jwks.write_bytes(jwks(ISSUED))
-        issuer = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwks_file": self.jwks}
-        return self.clients(**issuer | settings)
-
-
-def entry(key: str, name: str = "shop", **fields: Any) -> dict[str, Any]:
-    given = {"name": name, "sha256": digest_of(key).hex(), "scopes": ["predict"]}
-    return given | fields
 
 
 async def forgotten(clients: Authenticator, value: bytes, now: float) -> None:
@@ -85,8 +36,8 @@ async def forgotten(clients: Authenticator, value: bytes, now: float) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> ClientSite:
+    return ClientSite(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +63,7 @@ def nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]
     ],
 )
 async def test_the_mode_decides_about_a_request_without_a_credential(
-    site: Site, mode: str, headers: dict[bytes, bytes], outcome: str | None
+    site: ClientSite, mode: str, headers: dict[bytes, bytes], outcome: str | None
 ) -> None:
     clients = site.clients(mode=mode)
     assert (clients.enabled, clients.required) == (mode != "disabled", mode == "required")
@@ -154,7 +105,7 @@ async def test_the_mode_decides_about_a_request_without_a_credential(
     ids=count(),
 )
 async def test_a_key_is_the_same_in_both_headers(
-    site: Site, header: bytes, value: bytes, known: bool
+    site: ClientSite, header: bytes, value: bytes, known: bool
 ) -> None:
     clients = site.clients()
     for _ in range(2):
@@ -167,7 +118,7 @@ async def test_a_key_is_the_same_in_both_headers(
         assert (clients.known(value, "predict", site.now) is not None) is known
 
 
-async def test_a_key_lacks_what_its_scopes_do_not_name(site: Site) -> None:
+async def test_a_key_lacks_what_its_scopes_do_not_name(site: ClientSite) -> None:
     clients = site.clients()
     await clients.verify({b"authorization": BEARER}, "predict")
     for scope in ("feedback", "read"):
@@ -177,7 +128,7 @@ async def test_a_key_lacks_what_its_scopes_do_not_name(site: Site) -> None:
     assert site.metrics.seen == ["scope", "scope"]
 
 
-async def test_a_key_expires_also_while_it_is_remembered(site: Site) -> None:
+async def test_a_key_expires_also_while_it_is_remembered(site: ClientSite) -> None:
     site.write(entry(KEY, expires="2030-01-01T00:00:00+02:00"))
     clients, end = site.clients(), 1893448800.0
     site.now = end - 1
@@ -189,7 +140,7 @@ async def test_a_key_expires_also_while_it_is_remembered(site: Site) -> None:
         await clients.verify({b"x-api-key": KEY.encode()}, "predict")
 
 
-async def test_two_keys_of_a_client_rotate_it_and_share_its_rate(site: Site) -> None:
+async def test_two_keys_of_a_client_rotate_it_and_share_its_rate(site: ClientSite) -> None:
     site.write(entry(KEY, rate_per_second=5), entry(OTHER, rate_per_second=20))
     clients = site.clients(rate_per_second=3)
     old = await clients.verify({b"x-api-key": KEY.encode()}, "predict")
@@ -203,7 +154,7 @@ async def test_two_keys_of_a_client_rotate_it_and_share_its_rate(site: Site) -> 
 
 
 async def test_a_removed_key_is_refused_after_a_reload(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     clients = site.clients()
@@ -219,7 +170,7 @@ async def test_a_removed_key_is_refused_after_a_reload(
 
 @pytest.mark.parametrize("content", ["", "{}", '{"keys": [7]}', None])
 async def test_a_bad_file_changes_nothing_and_is_logged_once(
-    site: Site, content: str | None, caplog: pytest.LogCaptureFixture
+    site: ClientSite, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients, ring = site.clients(), ApiKeyRing(site.keys)
     if content is None:
@@ -238,7 +189,7 @@ async def test_a_bad_file_changes_nothing_and_is_logged_once(
 
 
 async def test_following_the_files_goes_on_after_a_defect(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
     clients, looks = site.clients(), [0]
@@ -255,7 +206,7 @@ async def test_following_the_files_goes_on_after_a_defect(
     await asyncio.wait_for(site.clients(mode="disabled").run(), 10)
 
 
-async def test_a_client_above_its_rate_is_refused_on_both_ways(site: Site) -> None:
+async def test_a_client_above_its_rate_is_refused_on_both_ways(site: ClientSite) -> None:
     clients = site.clients(rate_per_second=2)
     headers = {b"authorization": BEARER}
     assert await clients.verify(headers, "predict")
@@ -276,7 +227,7 @@ async def test_a_client_above_its_rate_is_refused_on_both_ways(site: Site) -> No
     assert refused.value.seconds == pytest.approx(49.9)
 
 
-async def test_a_reload_does_not_fill_the_bucket_of_a_client(site: Site) -> None:
+async def test_a_reload_does_not_fill_the_bucket_of_a_client(site: ClientSite) -> None:
     clients = site.clients(rate_per_second=1)
     for _ in range(10):
         await clients.verify({b"authorization": BEARER}, "predict")
@@ -285,7 +236,7 @@ async def test_a_reload_does_not_fill_the_bucket_of_a_client(site: Site) -> None
         await clients.verify({b"authorization": BEARER}, "predict")
 
 
-async def test_a_token_is_verified_again_after_five_minutes(site: Site) -> None:
+async def test_a_token_is_verified_again_after_five_minutes(site: ClientSite) -> None:
     clients, token = site.with_tokens(), ISSUED.token(sub="desk")
     bearer = b"Bearer " + token
     client = await clients.verify({b"authorization": bearer}, "predict")
@@ -301,7 +252,7 @@ async def test_a_token_is_verified_again_after_five_minutes(site: Site) -> None:
 
 
 async def test_a_token_of_a_removed_key_is_refused_after_a_reload(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     clients, bearer = site.with_tokens(keys_file=None), b"Bearer " + ISSUED.token()
@@ -316,7 +267,9 @@ async def test_a_token_of_a_removed_key_is_refused_after_a_reload(
     following.cancel()
 
 
-async def test_while_the_issuers_keys_were_never_read_a_token_may_come_again(site: Site) -> None:
+async def test_a_token_may_come_again_if_no_keys_were_ever_read(
+    site: ClientSite,
+) -> None:
     url = {"jwks_file": None, "jwks_url": "http://127.0.0.1:1/"}
     clients = site.with_tokens(**url)
     with pytest.raises(StoreDownError):
@@ -325,7 +278,7 @@ async def test_while_the_issuers_keys_were_never_read_a_token_may_come_again(sit
     assert site.metrics.seen == []
 
 
-async def test_no_number_of_credentials_fills_the_memory(site: Site) -> None:
+async def test_no_number_of_credentials_fills_the_memory(site: ClientSite) -> None:
     keys = [f"fo_{number:043}" for number in range(MAX_VERIFIED + 5)]
     site.write(*(entry(key) for key in keys))
     clients = site.clients()
@@ -339,7 +292,7 @@ async def test_no_number_of_credentials_fills_the_memory(site: Site) -> None:
 
 
 async def test_a_token_that_is_written_in_many_ways_is_verified_and_remembered_once(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clients, token, verified = site.with_tokens(), ISSUED.token(sub="desk"), list[bytes]()
     assert clients._tokens
@@ -359,7 +312,7 @@ async def test_a_token_that_is_written_in_many_ways_is_verified_and_remembered_o
 
 
 async def test_a_client_whose_token_is_verified_again_keeps_its_rate(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that is remembered longer than its bucket would have no rate."""
     monkeypatch.setattr(module, "MAX_VERIFIED", 5)
@@ -388,7 +341,7 @@ async def test_a_client_whose_token_is_verified_again_keeps_its_rate(
 
 
 async def test_a_key_that_expires_takes_its_rate_along(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     end = 1893448800.0
@@ -416,7 +369,7 @@ async def test_a_key_that_expires_takes_its_rate_along(
 
 
 async def test_keys_are_looked_at_while_the_issuer_of_the_tokens_does_not_answer(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ClientSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     clients, hanging = site.with_tokens(), asyncio.Event()
@@ -438,7 +391,7 @@ async def test_keys_are_looked_at_while_the_issuer_of_the_tokens_does_not_answer
 
 @pytest.mark.parametrize("guessed", ["secret", "fo_secret", "fo_" + "a" * 44])
 def test_a_key_of_another_form_is_refused_although_its_hash_is_in_the_file(
-    site: Site, guessed: str
+    site: ClientSite, guessed: str
 ) -> None:
     site.write(entry(guessed), entry(KEY))
     ring = ApiKeyRing(site.keys)
@@ -446,7 +399,7 @@ def test_a_key_of_another_form_is_refused_although_its_hash_is_in_the_file(
     assert ring.find(KEY.encode())
 
 
-def test_a_wrong_file_is_found_before_the_first_worker_starts(site: Site) -> None:
+def test_a_wrong_file_is_found_before_the_first_worker_starts(site: ClientSite) -> None:
     site.jwks.write_text("{}")
     issuer = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwks_file": site.jwks}
     with pytest.raises(SettingsError, match=r"jwks\.json"):

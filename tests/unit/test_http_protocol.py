@@ -32,6 +32,7 @@ async def test_every_usual_request_in_one_piece_takes_the_fast_path() -> None:
         request("POST /predict/batch HTTP/1.1"),
         request("PUT /predict HTTP/1.1"),
         request("POST /predict HTTP/1.0"),
+        request("POST /predict HTTP/1.0", Connection="keep-alive"),
         request(Connection="close"),
         request(Content_Type="text/plain"),
         request(Expect="100-continue"),

@@ -14,12 +14,15 @@ from services.inference.failures import FailureLog
 from services.inference.http.access_log import AccessLog
 from services.inference.http.admin_auth import Admin
 from services.inference.http.bodies import SINGLE_BYTES
-from services.inference.http.client_auth.authenticator import Authenticator
+from services.inference.http.client_auth.authenticator import (
+    Authenticator,
+    VerifiedClient,
+)
 from services.inference.http.connections import Connections
 from services.inference.http.fast_path import PREDICT, FastPath
 from services.inference.http.media import is_json
 from services.inference.http.problems import Headers
-from services.inference.http.request_head import HEAD_BYTES, MOST_HEADERS
+from services.inference.http.request_head import HEAD_BYTES
 from services.inference.http.request_headers import request_id as id_of
 from services.inference.http.request_headers import timeout_seconds, traceparent
 from services.inference.http.wire_protocol import WireProtocol
@@ -62,7 +65,8 @@ class HttpProtocol(WireProtocol):
     """A connection whose usual requests take the fast path.
 
     `_body` is set while such a request arrives, and `_waits` while its answer is due within this
-    turn of the loop.
+    turn of the loop. `_remembered` is the last credential that was valid, and its client: most
+    connections have one client.
     """
 
     def __init__(self, parts: WorkerParts, *arguments: Any, **options: Any) -> None:
@@ -72,7 +76,8 @@ class HttpProtocol(WireProtocol):
         self._body: bytes | None = None
         self._waits = False
         self._request_id: str | None = None
-        self._client: str | None = None
+        self._client: VerifiedClient | None = None
+        self._remembered: tuple[bytes, VerifiedClient] | None = None
         self._traceparent: bytes | None = None
         self._deadline: float | None = None
         self._received = 0.0
@@ -116,15 +121,21 @@ class HttpProtocol(WireProtocol):
             super().on_message_complete()
             return
         self._received, self._waits = perf_counter(), True
+        client = self._client
         if len(body) > SINGLE_BYTES or not self._fast_path.submit(
-            self, body, self._request_id, self._received, self._client, self._deadline
+            self,
+            body,
+            self._request_id,
+            self._received,
+            client.name if client else None,
+            self._deadline,
         ):
             self._waits = False
             self._leave_fast_path(body)
             super().on_message_complete()
-        elif self._client:
+        elif client and client.bucket is not None:
             # Not before: a request that leaves the fast path is charged by `verify`.
-            self._clients.charge(self._client, 1)
+            self._clients.charge(client.name, 1)
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """Write the whole answer, unless the client has closed the connection."""
@@ -138,7 +149,7 @@ class HttpProtocol(WireProtocol):
             seconds = perf_counter() - self._received
             self._access_log.write(
                 *("POST", PREDICT, status, seconds, len(body)),
-                *(request_id, self._client, self._traceparent),
+                *(request_id, self._client.name if self._client else None, self._traceparent),
             )
         self.on_response_complete()
 
@@ -149,12 +160,12 @@ class HttpProtocol(WireProtocol):
             and not self.flow.write_paused
             and not self._leaving
             and self._head_bytes <= HEAD_BYTES
-            and len(self.headers) <= MOST_HEADERS
         )
 
     def _is_usual(self) -> bool:
         parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        # Cheaper than the version: HTTP/1.0 keeps a connection only if `Connection` asks for it.
+        if parser.get_method() != b"POST" or not parser.should_keep_alive():
             return False
         # This loop takes no head that `check_headers` refuses.
         typed, hosts, credential = False, 0, None
@@ -168,7 +179,7 @@ class HttpProtocol(WireProtocol):
             elif meaning == MEDIA:
                 typed = is_json(value)
             elif meaning == CONNECTION:
-                if value.lower() != b"keep-alive":
+                if value.lower() != b"keep-alive" or parser.get_http_version() != "1.1":
                     return False
             elif meaning == ID:
                 self._request_id = id_of(value)
@@ -191,9 +202,17 @@ class HttpProtocol(WireProtocol):
             return True
         if credential is None:
             return not self._clients.required
-        client = self._clients.known(credential, "predict", time())
-        self._client = client.name if client else None
-        return client is not None
+        now = time()
+        if self._remembered and self._remembered[0] == credential:
+            client = self._remembered[1]
+            if now < client.expires and client.bucket is None:
+                self._client = client
+                return True
+        self._client = self._clients.known(credential, "predict", now)
+        if self._client is None:
+            return False
+        self._remembered = credential, self._client
+        return True
 
     def _leave_fast_path(self, body: bytes) -> None:
         """Begin the request again as a usual one, with what has arrived of its body."""

@@ -35,8 +35,9 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 class VerifiedClient:
     """A client whose credential is valid.
 
-    `expires` is when the credential must be verified again, in seconds since 1970. `bucket` is None
-    without a limit of the rate.
+    `expires` is when the credential must be verified again, in seconds since 1970. It is 0 once the
+    authenticator has forgotten the client: a connection may remember it. `bucket` is None without a
+    limit of the rate.
     """
 
     name: str
@@ -172,6 +173,8 @@ class Authenticator:
 
     def _forget(self) -> None:
         """Verify each credential again, because the keys have changed."""
+        for client in self._verified.values():
+            client.expires = 0.0
         self._verified.clear()
         self._limits.set_rates(self._rates())
 
@@ -188,9 +191,11 @@ class Authenticator:
             name, scopes, expires = self._by_key(secret, now)
         client = VerifiedClient(name, scopes, expires, self._limits.bucket(name, now))
         # In the order of the buckets: a client that is remembered must not lose its bucket.
-        self._verified.pop(secret, None)
-        if len(self._verified) >= MAX_VERIFIED:
-            self._verified.popitem(last=False)
+        forgotten = self._verified.pop(secret, None)
+        if forgotten is None and len(self._verified) >= MAX_VERIFIED:
+            _, forgotten = self._verified.popitem(last=False)
+        if forgotten is not None:
+            forgotten.expires = 0.0
         self._verified[secret] = client
         return client
 
