@@ -155,7 +155,7 @@ cluster-test: install cluster-test-up ## start the kind cluster and run its test
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
-	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py tests/service/test_faults_pooled.py
+	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py tests/service/test_faults_pooled.py tests/service/test_faults_systematic.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/contract/wire tests/contract/clients tests/contract/test_recorded_clients.py
 	@PROOF=1 $(bin)/pytest tests/unit/test_explaining.py tests/unit/test_read_rows.py tests/unit/test_malformed_batches.py tests/unit/test_tensors.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down

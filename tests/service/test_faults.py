@@ -19,7 +19,6 @@ import pytest
 
 from fraudops.audit.activity import Activity, activity
 from fraudops.audit.database import create_engine
-from fraudops.audit.dead_letters import DeadLetters
 from fraudops.audit.records import decode, encode
 from fraudops.ids import timestamp_ms
 from fraudops.spool.inspection import payloads
@@ -45,7 +44,6 @@ from tests.support.faults import FaultHarness, pause, refuse_large_files, runnin
 from tests.support.figures import PROOF, Figures
 from tests.support.segments import SegmentContents, damage, segment_of
 from tests.support.stepped_clock import step
-from tests.support.waiting import eventually
 
 SEED = 7
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
@@ -206,36 +204,6 @@ def test_a_connection_that_falls_silent_and_stays_so(
     assert log.refused() == []
     harness.settled()
     verdict.nothing_lost(log, f"a connection silent for ever within {words.decode().split()[0]}")
-
-
-def test_a_systematic_fault(harness: FaultHarness, verdict: Verdict, figures: Figures) -> None:
-    """Ship nothing and set nothing aside under a constraint that every row violates."""
-    aside = list(DeadLetters(harness.state.spool).entries())
-    clients, rate = (10, 1000) if PROOF else (6, 300)
-    if PROOF:
-        # A minute of records would fill the spool of the other faults.
-        harness.restart_service("services.inference", FRAUDOPS_AUDIT__SPOOL_MAX_BYTES="1073741824")
-    with harness.load(clients, clients / rate) as log:
-        with harness.refusing_constraint():
-            began, answered = time.monotonic(), len(log.answers())
-            eventually(harness.expect_refusal)
-            seen = time.monotonic() - began
-            pause(4, 60)
-            harness.expect_refusal()
-            rate = (len(log.answers()) - answered) / (time.monotonic() - began)
-            waiting = harness.status.backlog_rows
-        log.grew_by(50)
-    ended = time.monotonic()
-    assert log.refused() == []
-    harness.settled()
-    settled = time.monotonic() - ended
-    assert list(DeadLetters(harness.state.spool).entries()) == aside
-    verdict.nothing_lost(log, f"a constraint that every row violates, at {rate:,.0f} rows a second")
-    figures.note(
-        "until status and metric named that constraint",
-        f"{seen:.1f} s; {waiting:,} rows waited in the spool, no dead letter, all shipped"
-        f" {settled:.1f} s after the load",
-    )
 
 
 def test_the_spool_full(harness: FaultHarness, verdict: Verdict, figures: Figures) -> None:
