@@ -148,10 +148,10 @@ cluster-test-up cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test-up cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
 cluster-test-up: kind-up ## start the kind cluster of the tests: two nodes, with Prometheus
 
-# Three processes: one changes the installed release, the others use separate namespaces. Figures
+# Four processes: one changes the installed release, the others use separate namespaces. Figures
 # (PROOF=1) are measured by one process.
 cluster-test: install cluster-test-up ## start the kind cluster and run its tests, `helm test` included
-	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 3 --dist loadfile --no-loadscope-reorder) tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 4 --dist loadfile --no-loadscope-reorder) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py

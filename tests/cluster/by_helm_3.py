@@ -1,11 +1,11 @@
-"""A second release, which Helm 3 installs beside a node that it may use later."""
+"""A second release, which Helm 3 installs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from tests.cluster.neighbours import in_namespace, values_of_neighbour
-from tests.cluster.release import Object, Release
+from tests.cluster.release import Release
 
 NAMESPACE = "second"
 CLAIM = "fraudops-backups"
@@ -19,34 +19,10 @@ CLAIM_OF_THE_SITE = {
 
 @contextmanager
 def second_release(release: Release) -> Iterator[Release]:
-    """Install a release with three pods, none on the spare node, and with the backup's CronJob."""
-    node = spare_node(release)
-    nodes = [item["metadata"]["name"] for item in release.get("nodes")["items"]]
-    assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"
-    with in_namespace(replace(release, values=values_of(release)), NAMESPACE) as own:
+    """Install a release with three pods and the backup's CronJob."""
+    values = values_of_neighbour(release) | {"backup": {"enabled": True, "existingClaim": CLAIM}}
+    values["inference"]["replicas"] = 3
+    with in_namespace(replace(release, values=values), NAMESPACE) as own:
         own.apply(CLAIM_OF_THE_SITE)
-        with cordoned(own, node):
-            own.install(program="helm3")
+        own.install(program="helm3")
         yield own
-
-
-def values_of(release: Release) -> Object:
-    values = values_of_neighbour(release)
-    values["inference"] |= {
-        "replicas": 3,
-        "tolerations": [{"key": "fraudops.io/spare", "operator": "Exists"}],
-    }
-    return values | {"backup": {"enabled": True, "existingClaim": CLAIM}}
-
-
-def spare_node(release: Release) -> str:
-    return f"{release.context.removeprefix('kind-')}-worker"
-
-
-@contextmanager
-def cordoned(release: Release, node: str) -> Iterator[None]:
-    release.kubectl("cordon", node)
-    try:
-        yield
-    finally:
-        release.kubectl("uncordon", node)

@@ -29,7 +29,6 @@ GROUPS = {
         "test_backup.py",
         "test_network_policies.py",
         "test_promotion.py",
-        "test_vanished_node.py",
     ),
     "upgrade": (
         "test_ports.py",
@@ -38,6 +37,7 @@ GROUPS = {
         "test_runner.py",
         "test_upgrade.py",
     ),
+    "vanished": ("test_vanished_node.py",),
     "strict": ("test_strict.py",),
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}

@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.cluster.by_helm_3 import NAMESPACE, cordoned, spare_node
+from tests.cluster.by_helm_3 import NAMESPACE
 from tests.cluster.release import CHART, ROOT, Release
 from tests.support.documents import blocks
 from tests.support.figures import Figures
@@ -66,9 +66,7 @@ def test_the_same_model_serves_after_a_restore_and_the_audit_is_complete(
         run_lines(keys, release, tmp_path)
         release.kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--timeout=300s")
         started = time.monotonic()
-        # test_vanished_node.py fills the spare node later.
-        with cordoned(release, spare_node(release)):
-            run_lines(restore, release, tmp_path)
+        run_lines(restore, release, tmp_path)
         assert release.agreed() == before
     seconds = time.monotonic() - started
     restored = release.record()["current"]

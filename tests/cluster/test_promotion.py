@@ -9,11 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.by_helm_3 import cordoned, spare_node
 from tests.cluster.observations import Promoted, Seen
 from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
@@ -35,13 +33,9 @@ POINTS = [
 
 
 @pytest.fixture(scope="module")
-def release(second: Release) -> Iterator[Release]:
-    """Yield the second release, so that the tests of the installed one run in parallel.
-
-    test_vanished_node.py fills the spare node later.
-    """
-    with cordoned(second, spare_node(second)):
-        yield second
+def release(second: Release) -> Release:
+    """Return the second release, so that the tests of the installed one run in parallel."""
+    return second
 
 
 def other(versions: tuple[str, str], release: Release) -> str:

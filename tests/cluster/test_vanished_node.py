@@ -7,11 +7,11 @@ dead, but the pod still answers on connections that clients have kept open.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.cluster.by_helm_3 import cordoned, spare_node
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
 from tests.cluster.observations import Promoted
 from tests.cluster.release import Release, run, until
 from tests.support.figures import PROOF, Figures
@@ -43,14 +43,36 @@ def is_ready(release: Release, kind: str, name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def promoted(second: Release) -> Release:
-    """Return a separate release: three pods, and two ways back."""
-    # One try shows the ending. Later tries only repeat it.
-    with cordoned(second, spare_node(second)):
-        second.install("jobs.backoffLimit=0", program="helm3")
-    for version in (second.new_version(11), second.serving()[0]):
-        assert second.promote(version).exit_code == 0
-    return second
+def promoted(installed_release: Release) -> Iterator[Release]:
+    """Yield a release of its own: three pods, none on the spare node yet, and two ways back."""
+    node = spare_node(installed_release)
+    nodes = [item["metadata"]["name"] for item in installed_release.get("nodes")["items"]]
+    assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"
+    values = values_of_neighbour(installed_release)
+    values["inference"] |= {
+        "replicas": 3,
+        "tolerations": [{"key": "fraudops.io/spare", "operator": "Exists"}],
+    }
+    with in_namespace(replace(installed_release, values=values), "vanished") as own:
+        with cordoned(own, node):
+            # One try shows the ending. Later tries only repeat it.
+            own.install("jobs.backoffLimit=0")
+        for version in (own.new_version(11), own.serving()[0]):
+            assert own.promote(version).exit_code == 0
+        yield own
+
+
+def spare_node(release: Release) -> str:
+    return f"{release.context.removeprefix('kind-')}-worker"
+
+
+@contextmanager
+def cordoned(release: Release, node: str) -> Iterator[None]:
+    release.kubectl("cordon", node)
+    try:
+        yield
+    finally:
+        release.kubectl("uncordon", node)
 
 
 @pytest.fixture
