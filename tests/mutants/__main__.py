@@ -114,7 +114,7 @@ def run(plan: Plan, mutants: Sequence[Mutant], results: Results, processes: int)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         server = Server(plan.paths(), plan.tests, Path(folder))
         server.preload()
-        baseline = server.measure(processes)
+        baseline = server.measure()
         began = time.monotonic()
         try:
             for done, (mutant, verdict) in enumerate(

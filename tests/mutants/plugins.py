@@ -1,11 +1,13 @@
 """What a child adds to pytest: the changed module, the order of the tests, two measurements."""
 
+import ast
+import builtins
 import time
 from collections.abc import Generator, Iterator, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 
 import pytest
 
@@ -14,6 +16,9 @@ from tests.mutants.operators import Mutant
 ROOT = Path(__file__).parents[2]
 # The path of a module, and the name of a function in it.
 Function = tuple[str, str]
+AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+# Every function of the modules calls this name while the tests run without a mutant.
+ENTERED = "__entered__"
 
 
 class ModuleFinder:
@@ -22,21 +27,26 @@ class ModuleFinder:
     def __init__(self, mutant: Mutant) -> None:
         self.path = ROOT / mutant.module
         self.source = mutant.apply(self.path.read_bytes())
-        self.name = mutant.module.removesuffix(".py").replace("/", ".")
+        self.name = name_of(mutant.module)
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        if name != self.name:
-            return None
-        return spec_from_file_location(name, self.path, loader=self.loader(name))
+        return spec_of(name, self.path, self.source) if name == self.name else None
 
-    def loader(self, name: str) -> SourceFileLoader:
-        code = compile(self.source, self.path, "exec")
 
-        class Loader(SourceFileLoader):
-            def get_code(self, fullname: str) -> CodeType:
-                return code
+def name_of(module: str) -> str:
+    """Return the name under which Python imports the module of this path."""
+    return module.removesuffix(".py").replace("/", ".")
 
-        return Loader(name, str(self.path))
+
+def spec_of(name: str, path: Path, source: bytes | ast.Module) -> ModuleSpec | None:
+    """Return what Python needs to load this source as the module of this file."""
+    code = compile(source, path, "exec")
+
+    class Loader(SourceFileLoader):
+        def get_code(self, fullname: str) -> CodeType:
+            return code
+
+    return spec_from_file_location(name, path, loader=Loader(name, str(path)))
 
 
 class Order:
@@ -84,20 +94,55 @@ class Stopwatch:
         return result
 
 
-class Tracer:
-    """Records the functions of the modules that every test calls."""
+class Entries(ast.NodeTransformer):
+    """Adds a statement to each function of a module: it tells the name of the outermost one."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.classes: list[str] = []
+        self.function = ""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        self.classes.append(node.name)
+        self.generic_visit(node)
+        self.classes.pop()
+        return node
+
+    def visit_FunctionDef(self, node: AnyFunction) -> AnyFunction:
+        outer, self.function = self.function, self.function or ".".join([*self.classes, node.name])
+        (entry,) = ast.parse(f"{ENTERED}({self.module!r}, {self.function!r})").body
+        self.generic_visit(node)
+        after_docstring = int(ast.get_docstring(node) is not None)
+        node.body.insert(after_docstring, entry)
+        self.function = outer
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+
+class Recorder:
+    """Records the functions of the modules that every test calls.
+
+    It changes the modules as they load. A tracer of Python would slow all other code too.
+    """
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self.paths = {str(ROOT / module): module for module in modules}
+        self.modules = {name_of(module): module for module in modules}
         self.calls: dict[str, set[Function]] = {}
         self.record("")
+        setattr(builtins, ENTERED, self.entered)
 
     def record(self, place: str) -> None:
         self.now = self.calls.setdefault(place, set())
 
-    def trace(self, frame: FrameType, event: str, _: object) -> None:
-        if (module := self.paths.get(frame.f_code.co_filename)) is not None:
-            self.now.add((module, frame.f_code.co_qualname.split(".<locals>")[0]))
+    def entered(self, module: str, function: str) -> None:
+        self.now.add((module, function))
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        if (module := self.modules.get(name)) is None:
+            return None
+        tree = Entries(module).visit(ast.parse((ROOT / module).read_bytes()))
+        return spec_of(name, ROOT / module, ast.fix_missing_locations(tree))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:

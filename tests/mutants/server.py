@@ -12,7 +12,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.mutants.operators import Mutant
-from tests.mutants.plugins import ROOT, Function, ModuleFinder, Order, Stopwatch, Tracer
+from tests.mutants.plugins import ROOT, Function, ModuleFinder, Order, Recorder, Stopwatch
 
 OPTIONS = ("-q", "-x", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cacheprovider")
 # The libraries have been imported before pytest could rewrite them.
@@ -35,6 +34,8 @@ START_SECONDS = 3.0
 # A busy machine gives a child a tenth of a core, and a test may wait.
 WAITING_SECONDS = 60
 MEMORY = 2 << 30
+# The tests wait more than they compute, so more of them run at once than there are processors.
+PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,24 @@ class Server:
         gc.collect()
         gc.freeze()
 
-    def measure(self, processes: int) -> Baseline:
-        """Run the tests without a mutant, in `processes` parts. Raises SystemExit when one fails.
+    def measure(self) -> Baseline:
+        """Run the tests without a mutant, in parts. Raises SystemExit when one fails.
 
-        The tracer slows these tests. So the measured seconds are too high, and never too low.
+        The recorder slows these tests. So the measured seconds are too high, and never too low.
         """
 
         def measured(files: Sequence[str]) -> None:
-            stopwatch, tracer = Stopwatch(), Tracer(self.modules)
-            threading.settrace(tracer.trace)
-            sys.settrace(tracer.trace)
-            code = pytest.main([*self._options(), *files], plugins=[stopwatch, tracer])
-            sys.settrace(None)
-            calls = {place: sorted(functions) for place, functions in tracer.calls.items()}
+            stopwatch, recorder = Stopwatch(), Recorder(self.modules)
+            sys.meta_path.insert(0, recorder)
+            code = pytest.main([*self._options(), *files], plugins=[stopwatch, recorder])
+            calls = {place: sorted(functions) for place, functions in recorder.calls.items()}
             self._write((stopwatch.seconds, calls) if code == 0 else None)
 
-        parts = [self.tests[number::processes] for number in range(processes)]
+        parts = [self.tests[number::PARTS] for number in range(PARTS)]
         runs = [partial(measured, files) for files in parts if files]
         seconds, reached = dict[str, float](), dict[str, frozenset[Function]]()
-        for timed, traced in self._ask("the tests fail without a mutant", *runs):
-            calls = {place: frozenset(map(tuple, found)) for place, found in traced.items()}
+        for timed, recorded in self._ask("the tests fail without a mutant", *runs):
+            calls = {place: frozenset(map(tuple, found)) for place, found in recorded.items()}
             none = frozenset[Function]()
             seconds |= timed
             reached |= {test: calls[test] | calls.get(test.split("::")[0], none) for test in timed}
