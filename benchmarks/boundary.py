@@ -138,8 +138,8 @@ def mean(turns: Sequence[Turn]) -> Turn:
 def subjects(place: BenchmarkSite) -> list[Subject]:
     """Return the service of the commit before, and the service now, without and with credentials.
 
-    The subject `unread` gets the tokens of `tokens` and asks for no credential: a token is the
-    largest header of its request, whoever reads it.
+    The subject `unread` gets the tokens of `tokens` and asks for no credential: even
+    an unread token is the largest header of its request.
     """
     folder = place.fresh("clients")
     folder.mkdir()

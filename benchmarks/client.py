@@ -1,7 +1,7 @@
 """`python -m benchmarks.client URL BODIES`: the bundled load generator.
 
 It is one thread over plain sockets. With `--rate` it is an open loop: a Poisson process makes
-requests due, whatever happened to earlier ones. A latency counts from the moment at which the
+requests due, also when earlier ones failed. A latency counts from the moment at which the
 request was due, so it includes queueing. Without a rate, every connection sends its next request
 as soon as it has its answer. Prints a line of JSON for each `--window`, and one for the whole run
 at the end.

@@ -24,7 +24,7 @@ LABEL = {"transaction_id": "t-1", "label": 1, "labelled_at": "2026-01-01T00:00:0
 
 
 class MalformedBody(msgspec.Struct, frozen=True):
-    """One body: the answer, the longest turn of the loop meanwhile, and the worker's growth.
+    """One body: the answer, the longest turn of the loop, and the worker's growth.
 
     The growth is the highest PSS of the worker minus that before the first body.
     """

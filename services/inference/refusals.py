@@ -87,7 +87,7 @@ class RefusalCounter:
         """Write the counts since the last flush to the audit.
 
         If the audit refuses, the next flush writes the same records again, with the same ids: with
-        the durability `commit` they may be in the table already. Later counts wait meanwhile.
+        the durability `commit` they may be in the table already. Later counts wait.
         """
         if not self._unwritten:
             self._unwritten = [

@@ -138,7 +138,7 @@ class Attack:
         waits = sorted(self.neighbour.seconds)
         middle, most = (waits[int(len(waits) * share)] * 1000 for share in (0.5, 0.99))
         figures.note(
-            f"{name}: cases; calls of the neighbour meanwhile; their median and p99, ms",
+            f"{name}: cases; calls of the neighbour during it; their median and p99, ms",
             f"{len(self.outcomes)}; {len(waits)}; {middle:.1f}; {most:.1f}",
         )
         return self

@@ -85,7 +85,7 @@ def closed(
 
 
 def cut_off(name: str, steps: Iterable[Step], reference: str, proof: bool = False) -> Case:
-    """A client on which the service hangs up, whatever it answers."""
+    """A client on which the service hangs up after any answer."""
     return Case(name, tuple(steps), None, "closes", reference, proof)
 
 

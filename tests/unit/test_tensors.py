@@ -372,7 +372,7 @@ def test_a_large_malformed_request_is_refused_in_bounded_steps(
 
 
 async def turns_of(body: bytes, json_bytes: int | None = None) -> tuple[int, Exception | None]:
-    """Read a request, and return the number of turns that others got of the loop meanwhile."""
+    """Read a request, and return the turns that other tasks got of the loop."""
     refused = None
     async with turns_of_others() as turns:
         try:

@@ -74,7 +74,7 @@ class Dispatcher:
             # The server stops, and has no more time for this request. uvicorn would answer 500.
             response = self._problem(exchange, StoppingError())
         except Exception as error:  # noqa: BLE001 (logged once a kind and period)
-            # The boundary of one request: its client gets an answer whatever failed.
+            # The boundary of one request: its client gets an answer to every failure.
             response = self._problem(exchange, error)
         exchange.more_headers += self._cors.headers(exchange.headers, exchange.route)
         headers = self._headers(exchange, response)

@@ -45,7 +45,7 @@ def figures(hostile: Service) -> Iterator[Figures]:
     """What a neighbour of the attacks waits; with PROOF=1 written at the end."""
     noted = Figures("wire", "A usual client during hostile ones", workers=2)
     if PROOF:
-        alone = survived("nobody", [pause(10)], "no attack")
+        alone = survived("no client", [pause(10)], "no attack")
         Attack.on(hostile, [alone], at_once=1).noted(noted, "no attack")
     yield noted
     noted.write()

@@ -1,4 +1,4 @@
-"""Clients that send or read slowly lose their connection, and hold up nobody."""
+"""Clients that send or read slowly lose their connection, and delay no other client."""
 
 import pytest
 

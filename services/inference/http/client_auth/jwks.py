@@ -30,7 +30,7 @@ KeySet = Mapping[tuple[str | None, str], PublicKey]
 MAX_BYTES = 256 << 10
 FETCH_SECONDS = 5.0
 REFRESH_SECONDS = 600.0
-# The shortest time between two fetches, whatever the clients send.
+# The shortest time between two fetches. Clients cannot shorten it.
 PAUSE_SECONDS = 60.0
 REQUEST_SECONDS = 2.0
 RSA_BITS = range(2048, 8193)
