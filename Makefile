@@ -49,7 +49,7 @@ pgbouncer: ## install PgBouncer from Debian's or Ubuntu's packages, for the test
 # threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 test machine-test: export OMP_NUM_THREADS := 1
 test: install ## run the tests of the code, with real PostgreSQL, MLflow and gunicorn processes
-	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(bin)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 machine-test: install ## run the tests of the whole product: promotions under load, demo, supervisor, commands of README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
