@@ -82,7 +82,10 @@ class Neighbour(threading.Thread):
 
 @dataclass(frozen=True)
 class ServiceFacts:
-    """What may not change by an attack; `predictions` and `defects` count since the start."""
+    """What may not change by an attack; `predictions` and `defects` count since the start.
+
+    `pids` are the workers and the bundle verifier.
+    """
 
     pids: frozenset[int]
     pss_bytes: int
@@ -92,7 +95,10 @@ class ServiceFacts:
 
     @classmethod
     def of(cls, service: Service) -> "ServiceFacts":
-        pids, metrics = frozenset(service.worker_pids()), service.metrics()
+        # Not those in the answer of /ready: it leaves out a worker that refuses a connection.
+        assert service.process
+        children = psutil.Process(service.process.pid).children()
+        pids, metrics = frozenset(child.pid for child in children), service.metrics()
         return cls(
             pids=pids,
             pss_bytes=sum(psutil.Process(pid).memory_full_info().pss for pid in pids),
@@ -152,7 +158,7 @@ class Attack:
         if not self.neighbour.seconds:
             found.append("the neighbour was never answered")
         if after.pids != self.before.pids:
-            found.append("a worker was replaced")
+            found.append(f"processes {set(after.pids)}, before {set(self.before.pids)}")
         if after.pss_bytes - self.before.pss_bytes > MOST_GROWTH_BYTES:
             found.append(f"memory grew by {after.pss_bytes - self.before.pss_bytes >> 20} MiB")
         if after.defects > self.before.defects:
